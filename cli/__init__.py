@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 for name, command in {
     "embed": embed.embed,
+    "import": embed.import_features,
     "fit-head": fit.fit_head,
     "fit-baseline": fit.fit_baseline,
     "sweep": sweep.sweep,

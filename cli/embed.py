@@ -89,3 +89,29 @@ def draw_result(result: samtl.EmbedResult) -> None:
         render.say(f"next: samtl predict --run RUN --from-store --cache {result.store}", "dim")
     elif tier in result.plan.tiers:
         render.say(f"next: samtl fit-head --head {head} --cache {result.store}", "dim")
+
+
+@verb("samtl.embed.imported:import_features", arguments=("file",))
+def import_features(options: dict[str, Any]) -> Outcome:
+    """Make a store of features that another encoder computed, so that they stand in the same tables.
+
+    Heads on them are trained, compared and reported as those of other stores.
+    """
+    with render.EmbedBar() as bar:
+        result = samtl.import_features(**options, on_event=bar.show)
+    bad = result.quarantined
+    left_out = {
+        "images without features": result.without_features,
+        "ids that are no image of the dataset": result.not_in_dataset,
+        "columns that are no features": ", ".join(result.columns_left_out),
+    }
+    render.facts(
+        {
+            "store": result.store,
+            "encoder": f"{result.encoder}, {result.features} features",
+            "rows": f"{result.rows}, {len(bad)} of them quarantined",
+            "left out": "; ".join(f"{what}: {n}" for what, n in left_out.items() if n),
+        }
+    )
+    render.listed(bad)
+    return result.to_json(), EXIT_QUARANTINED if bad else 0

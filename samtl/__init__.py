@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from samtl.datasets import from_torch as from_torch
     from samtl.embed.api import EmbedResult as EmbedResult
     from samtl.embed.api import embed as embed
+    from samtl.embed.imported import ImportResult as ImportResult
+    from samtl.embed.imported import import_features as import_features
     from samtl.embed.verify import Verification as Verification
     from samtl.embed.verify import verify as verify
     from samtl.errors import SamtlError as SamtlError
@@ -57,6 +59,7 @@ _PUBLIC = {
     for module, names in {
         "samtl.datasets": "Dataset from_torch",
         "samtl.embed.api": "embed EmbedResult",
+        "samtl.embed.imported": "import_features ImportResult",
         "samtl.embed.verify": "verify Verification",
         "samtl.errors": "SamtlError",
         "samtl.experiment.fit": "fit_head fit_baseline",

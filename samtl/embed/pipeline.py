@@ -126,7 +126,7 @@ class Meter:
 
 
 @dataclass
-class _Block:
+class Block:
     """A block on its way: the arrays that it lacks, and its images by their positions in the table, as they come."""
 
     number: int
@@ -135,7 +135,7 @@ class _Block:
     items: dict[int, Decoded] = field(default_factory=dict)
 
 
-_Batch = list[tuple[_Block, Decoded]]
+_Batch = list[tuple[Block, Decoded]]
 
 
 def encode_blocks(
@@ -159,15 +159,15 @@ def encode_blocks(
     batches_at_once, writes = overlap(device)
     batch_size = job.plan.batch_size or encoder.best_batch(rows)
     writer.about["batch_size"] = batch_size
-    blocks: dict[int, _Block] = {}
-    writing: deque[tuple[_Block, Future[int | None]]] = deque()
+    blocks: dict[int, Block] = {}
+    writing: deque[tuple[Block, Future[int | None]]] = deque()
 
     def positions() -> Iterator[int]:
         # In random order, so that writers that know nothing of each other rarely do the same block.
         for number in random.sample(pending, len(pending)):
             listed = [position for position in writer.positions(number) if position >= 0]
             if lacking := writer.missing(number):
-                blocks.update(dict.fromkeys(listed, _Block(number, lacking, listed)))
+                blocks.update(dict.fromkeys(listed, Block(number, lacking, listed)))
                 yield from listed
             else:  # another writer has done it meanwhile
                 meter.pending -= len(listed)
@@ -202,7 +202,7 @@ def encode_blocks(
                 if len(block.items) == len(block.positions):
                     _require_readable(job, writer, block)
                     settle(writes - 1)
-                    writing.append((block, disk.submit(_commit, writer, block)))
+                    writing.append((block, disk.submit(commit, writer, block)))
             meter.advance(len(batch))
         settle(0)
     meter.report()
@@ -211,7 +211,7 @@ def encode_blocks(
 
 def _batches(
     decoded: Iterator[Decoded],
-    blocks: dict[int, _Block],
+    blocks: dict[int, Block],
     batch_size: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[_Batch]:
@@ -277,7 +277,7 @@ def _checked(job: Job, writer: Writer, item: Decoded) -> Decoded:
     return replace(item, code="changed", reason=reason)
 
 
-def _commit(writer: Writer, block: _Block) -> int | None:
+def commit(writer: Writer, block: Block) -> int | None:
     """Write a block and return the bytes of its shards, None if another writer was faster."""
     rows = writer.block_rows(block.number)
     unlisted = Decoded(-1, code=UNLISTED)
@@ -296,7 +296,7 @@ def _commit(writer: Writer, block: _Block) -> int | None:
     )
 
 
-def _require_readable(job: Job, writer: Writer, block: _Block) -> None:
+def _require_readable(job: Job, writer: Writer, block: Block) -> None:
     """Raise ResourceError if unreadable files are the drive's fault, which is no property of the files.
 
     That is so if an image that could be read before, or its mask, cannot be read any more; or, if none could be read

@@ -27,7 +27,7 @@ from samtl.encoders.torch_encoder import INT8
 from samtl.encoders.weights.checkpoints import check_source
 from samtl.errors import InputError
 from samtl.images.bands import BYTES, Bands, common_names, statistics_of
-from samtl.store.fingerprint import require_same
+from samtl.store.fingerprint import require_encoder, require_same
 from samtl.store.format import ENCODER, TIERS, ArraySpec, array_specs, rows_of_a_block
 from samtl.store.log import LOG
 from samtl.store.samples import FOLDER, SampleTable
@@ -178,9 +178,10 @@ def prepare(
     source = subset(shuffled(listed), limit=config.limit, per_class=config.per_class)
     place = place_of(config, source.name)
     storage = open_storage(place)
-    _refuse_foreign(place, storage)
+    refuse_foreign(place, storage)
     state, dtype, engine = load_state(storage), config.dtype, config.engine
     if state is not None:
+        require_encoder(state.identity.encoder, storage.url)
         begun = str(state.identity.fingerprint["compute_dtype"])
         if engine == "reference":  # which has no 8-bit products
             begun = begun.removeprefix(INT8)
@@ -362,8 +363,6 @@ def _require_even(spec: EncoderSpec, tiers: Sequence[str], task: str) -> None:
 
 def place_of(config: EmbedConfig, dataset: str) -> Path | str:
     """Name the store of a pass after what decides its content, so that different passes do not meet."""
-    if config.out is not None and str(config.out).endswith(".zarr"):
-        return as_place(config.out)
     spec = _spec_of(config)
     kind, _, model = spec.name.partition(":")  # of a path, the end
     embedding = "-".join([kind, *re.findall(r"[\w-]+", "/".join(Path(model).parts[-2:]))])
@@ -383,11 +382,17 @@ def place_of(config: EmbedConfig, dataset: str) -> Path | str:
         else f"{embedding}.{spec.image_size}",
         "zarr",
     ]
-    folder = as_place(config.out) if config.out is not None else cache_folder()
-    return below(folder, ".".join(filter(None, parts)))
+    return place_in(config.out, ".".join(filter(None, parts)))
 
 
-def _refuse_foreign(place: Path | str, storage: Storage) -> None:
+def place_in(out: str | Path | None, name: str) -> Path | str:
+    """Return where a store is: `out` if it ends in .zarr, else the usual name in it or in the cache."""
+    if out is not None and str(out).endswith(".zarr"):
+        return as_place(out)
+    return below(as_place(out) if out is not None else cache_folder(), name)
+
+
+def refuse_foreign(place: Path | str, storage: Storage) -> None:
     """Raise InputError if the place of a store is taken by something else."""
     if isinstance(place, Path) and not (there := existing(place)).is_dir():
         raise InputError(f"{there} is a file; a store is a folder: name another with --out")

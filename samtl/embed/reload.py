@@ -12,7 +12,7 @@ from samtl.embed.fitted import read_weights, takes_from_images
 from samtl.encoders.base import Encoder
 from samtl.errors import InputError, MismatchError
 from samtl.images.bands import Bands
-from samtl.store.fingerprint import differences
+from samtl.store.fingerprint import differences, require_encoder
 from samtl.store.format import FORMAT
 
 
@@ -30,6 +30,7 @@ def reload_encoder(
     encoder is another one.
     """
     name, content = str(identity["encoder"]["name"]), None
+    require_encoder(name, owner)
     if takes_from_images(name):
         content = read_weights(checkpoint or str(owner))
     elif checkpoint is None:

@@ -334,7 +334,8 @@ def require_encoder(trained: Trained, store: Store) -> None:
 def _stored(trained: Trained, store: Store) -> _Answers:
     """Predict every row of a store, in order."""
     array = trained.features
-    valid = store.valid(array, "original_size")
+    own = ("original_size",) if trained.task == "segmentation" else ()
+    valid = store.valid(array, *own)
     columns = store.columns(array) if array == "pooled" else ()
     bad = {entry.row: (entry.code, entry.reason) for entry in store.quarantined}
     missing = "missing", "the row is not embedded yet; run samtl embed again to finish the store"
@@ -345,7 +346,8 @@ def _stored(trained: Trained, store: Store) -> _Answers:
 
     def predicted(images: list[Decoded]) -> Any:
         rows = np.array([image.row for image in images])
-        sizes, side = store.read("original_size", rows), store.image_size
+        sizes = store.read(*own, rows) if own else None
+        side = store.image_size
         return trained.answers(store.read(array, rows), columns, sizes, side, own=False)
 
     return _answered((image(row) for row in range(len(store))), AT_ONCE[trained.task], predicted)

@@ -118,7 +118,8 @@ class TrainedHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
             return
         require_encoder(self._trained, X)
         chosen = row_numbers(X, np.arange(len(X)) if rows is None else rows)
-        valid = X.valid(self.tier, "original_size")
+        own = ("original_size",) if self._trained.task == "segmentation" else ()
+        valid = X.valid(self.tier, *own)
         bad = [int(row) for row in chosen if 0 <= row < len(X) and not valid[row]]
         if bad:
             raise InputError(
@@ -128,7 +129,8 @@ class TrainedHead(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         columns = X.columns(self.tier) if self.tier == "pooled" else ()
         for i in range(0, len(chosen), step):
             some = chosen[i : i + step]
-            yield X.read(self.tier, some), columns, X.read("original_size", some)
+            sizes = X.read(*own, some) if own else np.zeros((len(some), 2))
+            yield X.read(self.tier, some), columns, sizes
 
     def _checked(self, X: ArrayLike, rows: ArrayLike | None) -> NDArray[Any]:
         """Return features that have the shape of those that were learnt from."""

@@ -13,6 +13,8 @@ from samtl.errors import DamageError, InputError, MismatchError
 from samtl.store.format import FORMAT, ArraySpec
 from samtl.store.storage import IDENTITY, Storage
 
+IMPORTED = "import:"  # how the names of encoders begin whose features came from a file
+
 
 class Identity(msgspec.Struct, frozen=True):
     """The content of `fingerprint.json`, written once and first; made by `make_identity`."""
@@ -111,3 +113,12 @@ def differences(
         elif have != want:
             found.append((f"{prefix}{key}", str(have), str(want)))
     return found
+
+
+def require_encoder(encoder: str, where: object) -> None:
+    """Raise InputError if no encoder of samtl made the features of a store or run."""
+    if encoder.startswith(IMPORTED):
+        raise InputError(
+            f"the features of {where} came from a file ({encoder}), and samtl has no encoder to compute more of them: "
+            "import features of all images into a new store with samtl import"
+        )

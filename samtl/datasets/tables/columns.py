@@ -19,9 +19,9 @@ from samtl.images.codecs import SUFFIXES
 
 _PARQUET, _TEXT = frozenset({".parquet", ".pq"}), frozenset({".csv", ".tsv", ".txt"})
 _SEPARATORS = ",;\t|"
-_MOST = 2**31  # bytes of a table
+MOST = 2**31  # bytes of a table
 #: Names that a column has if it is not named.
-_USUAL = {
+USUAL = {
     "path": (
         "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_name", "img",
         "img_path",
@@ -30,13 +30,15 @@ _USUAL = {
     "group": ("group", "scene", "site"),
     "part": ("part", "split", "subset", "partition"),
 }  # fmt: skip
+#: Of the ids of features, which have no image of their own.
+IDS = ("id", "ids", "sample_id", "sample", *USUAL["path"])
 _NEEDED = ("path", "label")
 
 
-def read_columns(path: Path) -> dict[str, list[Any]]:
-    """Read a table: its columns by name, in order.
+def read_table(path: Path) -> pa.Table:
+    """Read a table with one name for each column.
 
-    Values of a CSV are texts without spaces around them; its separator is the one of comma, semicolon, tab and bar that
+    Values of a CSV are texts; its separator is the one of comma, semicolon, tab and bar that
     occurs most often in the first line. Values of Parquet keep their types. Raises InputError if the file is no such
     table, or two columns have one name.
     """
@@ -46,7 +48,7 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
             f"{str(path)!r} is no table: expected {', '.join(sorted(_TEXT | _PARQUET))}"
         )
     try:
-        raw = read_regular(path, _MOST)
+        raw = read_regular(path, MOST)
         table = pq.read_table(pa.BufferReader(raw)) if kind in _PARQUET else _text(raw)
     except (OSError, UnicodeError, pa.ArrowException, csv.Error) as error:
         why = "its text is not UTF-8" if isinstance(error, UnicodeError) else error
@@ -62,9 +64,15 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
         raise InputError(
             f"{str(path)!r} has no header: its first line must name the columns, as in path,label"
         )
+    return table.rename_columns(names)
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """Read a table as `read_table`: its columns by name, in order, texts without spaces around them."""
+    table = read_table(path)
     return {
         name: [value.strip() if isinstance(value, str) else value for value in column.to_pylist()]
-        for name, column in zip(names, table.columns, strict=True)
+        for name, column in zip(table.column_names, table.columns, strict=True)
     }
 
 
@@ -100,7 +108,7 @@ def chosen_column(columns: Mapping[str, Any], what: str, options: Mapping[str, s
     """
     if what in options:
         return known_column(columns, options[what])
-    found = [column for column in columns if column.lower().replace(" ", "_") in _USUAL[what]]
+    found = [column for column in columns if column.lower().replace(" ", "_") in USUAL[what]]
     if len(found) == 1 or (not found and what not in _NEEDED):
         return "".join(found)
     how = f"several columns ({', '.join(found)})" if found else "no column"
