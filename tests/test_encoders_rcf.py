@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load, save
-from stubs import toy_dataset
+from stubs import png, toy_dataset
 from test_bands import scene, tile
 
 import samtl
+from samtl.datasets import Dataset
 from samtl.encoders import rcf
 from samtl.errors import DamageError, InputError, MismatchError
 from samtl.images.bands import Bands
@@ -107,6 +108,13 @@ def test_padding_is_left_out_and_makes_no_edge(size):
 )
 def test_most_images_have_64_tokens_a_side_or_fewer(side, tokens):
     assert rcf.spec("rcf", side).grid == (tokens, tokens)
+
+
+def test_large_images_are_made_smaller():
+    from samtl.embed.decode import own_size
+
+    image = png(0, (30, 1500))
+    assert own_size(Dataset("toy", ("a", "b"), ("x",), (0,), lambda name: image)) == 1024
 
 
 def test_textures_are_told_apart(tmp_path):

@@ -19,7 +19,7 @@ from samtl.images.bands import Reading
 from samtl.images.codecs import BadImage, Prepared, prepare
 from samtl.images.masks import check_mask, mask_sha256
 from samtl.images.safe_decoder import SafeDecoder
-from samtl.images.transforms import LARGEST, PATCH, Pixels, mask_square
+from samtl.images.transforms import IMAGE_SIZE, PATCH, Pixels, mask_square
 
 _LOOKED_AT = 16  # images whose size is looked at
 Prepare = Callable[[bytes, int, Reading], Prepared]
@@ -104,10 +104,10 @@ def decode_row(dataset: Dataset, row: int, image_size: int, prepare: Prepare = p
 
 
 def own_size(dataset: Dataset) -> int:
-    """Return the multiple of 16 that holds the first images of a dataset, at most the largest input."""
+    """Return the multiple of 16 that holds the first images of a dataset, at most SAM's 1024."""
     looked_at = range(min(_LOOKED_AT, len(dataset)))
     longest = max(max(decode_row(dataset, row, PATCH).original_size) for row in looked_at)
-    return min(LARGEST, max(PATCH, -(-longest // PATCH) * PATCH))
+    return min(IMAGE_SIZE, max(PATCH, -(-longest // PATCH) * PATCH))
 
 
 def require_drive(sample_id: str, error: Exception) -> None:

@@ -34,7 +34,7 @@ FILTERS = 256  # each of them gives two channels
 SIDE, STRIDE = 6, 2  # of a filter, in pixels
 IMAGES, PATCHES = 1000, 20_000  # that the covariance is taken of
 RIDGE = 1e-3  # added to the variances, relative to their mean
-AT_ONCE = 16  # images in a batch
+SMALL, AT_ONCE = 256, 16  # pixels along a side, and such images in a batch
 TOLD = "samtl"  # the entry of a file's metadata that says where filters are from
 SEED = "patches:"  # and the seed of the draw: filters from the images that are embedded
 
@@ -47,7 +47,7 @@ def spec(name: str, image_size: int | None = None, bands: Bands = OWN) -> Encode
     return EncoderSpec(
         name=name,
         image_size=size,
-        patch=4 if size <= 256 else 8 if size <= 512 else 16,
+        patch=4 if size <= SMALL else 8 if size <= 512 else 16,
         channels=channels,
         features=feature_names(channels, {}),
         bands=bands.names,
@@ -140,8 +140,8 @@ class Encoder(TorchEncoder):
         super().__init__(found, weights, model, lambda m: _forward(m, found.patch), on, compute)
 
     def best_batch(self, most: int) -> int:
-        """Return a batch size: images take a millisecond each, and a call of the encoder should take longer."""
-        return min(most, AT_ONCE)
+        """Return a batch size: small images take a millisecond each, and a call of the encoder should take longer."""
+        return min(most, AT_ONCE) if self.spec.image_size <= SMALL else super().best_batch(most)
 
     def _scaled(self, pixels: Images) -> Tensor:
         """Continue images beyond their right and lower edges, so that there is no edge to respond to."""
