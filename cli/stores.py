@@ -47,6 +47,7 @@ def info(store: Path | None = None, cache: Path | None = None, machine: bool = F
 
     opened = samtl.open(locate(_chosen(store, cache)))
     summary = opened.summary()
+    size = opened.image_size
     per_class = {} if opened.task == "segmentation" else summary.per_class
     render.facts(
         {
@@ -57,7 +58,7 @@ def info(store: Path | None = None, cache: Path | None = None, machine: bool = F
             "classes": _counts(per_class) or ", ".join(opened.classes),
             "groups": f"{len(set(opened.groups))}; no split divides one" if opened.groups else "",
             "shipped split": _counts(Counter(opened.parts)),
-            "encoder": f"{opened.encoder} at {opened.identity['image_size']} pixels, weights {opened.weights}, "
+            "encoder": f"{opened.encoder}{f' at {size} pixels' * bool(size)}, weights {opened.weights}, "
             f"computed in {opened.identity['compute_dtype']}",
             "fingerprint": opened.fingerprint,
             "snapshot": opened.snapshot,

@@ -133,7 +133,7 @@ def make_report(
         for run in runs:
             if run.encoder:
                 encoders[weights_of(run)] |= {
-                    run.identity[key] for key in run.identity.keys() & {"image_size"}
+                    size for key, size in run.identity.items() if key == "image_size" and size
                 }
         content = render(
             title or caption("title", comparisons=comparisons),

@@ -144,7 +144,7 @@ def encoder_costs(comparison: Comparison, stores: Mapping[str, Store]) -> list[P
                 "ms an image": seconds and 1000 * seconds / max(images, 1),
                 "device": device,
                 "computed in": store.identity["compute_dtype"],
-                "image size": store.image_size,
+                "image size": store.image_size or None,
                 "KiB an image": sum(map(store.bytes_of, store.tiers)) / 1024 / max(len(store), 1),
                 "best model": best.model,
                 f"{metric.title}{unit}": metric.factor * spread.mean,

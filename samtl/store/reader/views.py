@@ -157,7 +157,10 @@ def html(store: Store) -> str:
             "task",
             f"{store.task}: {', '.join(store.classes[:12])}" + ", ..." * (len(store.classes) > 12),
         ),
-        ("encoder", f"{store.encoder}, {store.image_size} pixels, weights {store.weights}"),
+        (
+            "encoder",
+            f"{store.encoder}{f', {store.image_size} pixels' * bool(store.image_size)}, weights {store.weights}",
+        ),
         *((name, f"{store.shape(name)} {store.dtype(name)}") for name in store.arrays),
     ]
     return table(f"samtl store {store.path}", rows)
