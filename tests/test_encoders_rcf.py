@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 from stubs import png, toy_dataset
-from test_bands import scene, tile
+from test_bands import scene, tif, tile
 
 import samtl
 from samtl.datasets import Dataset
@@ -85,6 +85,17 @@ def test_a_seed_gives_the_same_filters_and_another_gives_others():
 def test_images_that_give_no_filter(images):
     with pytest.raises(InputError):
         rcf.fit(images, "patches:0", "toy")
+
+
+def test_images_that_cannot_be_used_are_named_with_the_reason(tmp_path):
+    """Bands that are not declared are no images of fewer than 6 x 6 pixels."""
+    for i in range(4):
+        path = tmp_path / "folder" / "ab"[i % 2] / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tif(tile(i)))
+    with pytest.raises(InputError, match=r"\d\.tif: .*, was expected"):
+        samtl.embed(f"folder:{tmp_path / 'folder'}", "rcf", out=tmp_path / "out")
+    assert not [*tmp_path.glob("out/*")]
 
 
 def test_few_images_give_all_filters():

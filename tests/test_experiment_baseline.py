@@ -98,6 +98,20 @@ def test_a_run_of_segmentation():
     assert run.metrics["iou"].value == pytest.approx(mean, abs=1e-5)
 
 
+def test_groups_of_the_run_compared_with_widen_intervals_too(tmp_path):
+    """Groups that only the store knows hold for a baseline on its split: images of a scene are not independent."""
+    data = blobs(16)
+    scenes = replace(data, groups=tuple(f"scene{i // 2}" for i in range(16)))
+    head = fit_head(
+        embedded(tmp_path, scenes, 64, ["dense"]), "conv", 0.25, params={"width": 4, "epochs": 1}
+    )
+    floor = fit_baseline(data, "floor", same_split_as=head.path)
+    assert floor.n_groups == head.n_groups == 2
+    assert floor.also["all-background"] == head.floor
+    again = fit_baseline(data, "floor", same_split_as=floor.path)
+    assert (again.n_groups, again.metrics) == (floor.n_groups, floor.metrics)
+
+
 def test_masks_are_scored_at_the_resolution_of_the_run_compared_with(tmp_path):
     data = blobs(16)
     store = embedded(tmp_path, data, 64, ["dense"])

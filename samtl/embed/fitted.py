@@ -84,10 +84,23 @@ def read_weights(source: str) -> bytes:
 
 
 def _images(job: Job) -> Iterator[Pixels]:
-    """Yield the first images of the dataset that can be used, in the store's order, which mixes them."""
+    """Yield the first images of the dataset that can be used, in the store's order, which mixes them.
+
+    Raises InputError if there are none.
+    """
     rows = range(min(_IMAGES, len(job.dataset)))
     ahead = decoded_ahead(
         job.dataset, rows, job.plan.image_size, 16, "cpu", untrusted=job.config.untrusted
     )
+    why, any_used = "", False
     with closing(ahead):
-        yield from (item.pixels for item in ahead if item.pixels is not None)
+        for item in ahead:
+            if item.pixels is not None:
+                any_used = True
+                yield item.pixels
+            why = why or f"{job.dataset.sample_ids[item.row]}: {item.reason}"
+    if not any_used:
+        raise InputError(
+            f"{job.plan.encoder} takes its weights from the images, and none of the {len(rows)} that were read can be "
+            f"used, such as {why}"
+        )

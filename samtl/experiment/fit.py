@@ -13,6 +13,7 @@ from samtl import registry, splits
 from samtl.datasets import Dataset, MapStyle, groups_by, resolve, shuffled, subset
 from samtl.embed.changes import image_hashes
 from samtl.errors import InputError, UnknownName
+from samtl.experiment import tables
 from samtl.experiment.clock import Clock, OnEvent
 from samtl.experiment.run import Run, read_run, runs_folder
 from samtl.experiment.sources import Data, Images, array_for
@@ -157,7 +158,11 @@ def _fit(
         "group_by": group_by,
         "same_split_as": same_split_as and os.fspath(same_split_as),
     }
-    return Trial(source, name, model, choose(source.samples, *how), seed, given)
+    chosen = choose(source.samples, *how)
+    if same_split_as is not None and not source.samples.groups:
+        groups = tables.groups_of(read_run(same_split_as), source.samples.ids)
+        source.samples = replace(source.samples, groups=groups)
+    return Trial(source, name, model, chosen, seed, given)
 
 
 def configured(kind: str, name: str, params: Mapping[str, Any], seed: int) -> Any:

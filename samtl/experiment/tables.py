@@ -213,6 +213,15 @@ READERS: dict[str, Callable[[Run], Outcome]] = {
 }
 
 
+def groups_of(run: Run, ids: Sequence[str]) -> tuple[str, ...]:
+    """Return the group of each sample, "" of those that the run did not hold out; nothing if its split had none."""
+    if not run.n_groups:
+        return ()
+    with _table(run, GROUPS, run.n_test) as (_, rows):
+        group = {row[0]: row[1] for row in rows}
+        return tuple(group.get(name, "") for name in ids)
+
+
 def _read_groups(run: Run, ids: Sequence[str]) -> tuple[str, ...]:
     """Read the group of each held-out sample; empty if the run has none."""
     if GROUPS not in run.files:
